@@ -1,0 +1,1 @@
+"""What runs: the gateway and its pipeline, the replicas and their engines."""
