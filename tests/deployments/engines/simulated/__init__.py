@@ -1,0 +1,1 @@
+"""The simulated engine's own rules."""

@@ -1,0 +1,1 @@
+"""One contract, every engine: what clients may rely on whichever engine answers."""
