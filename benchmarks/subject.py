@@ -141,19 +141,23 @@ def free_ports(number: int) -> list[int]:
 def _reveal(environment: Mapping[str, str]) -> dict[str, Any]:
     """What the direct leg needs: asked by a process of its own, so that no Ray driver stays during the measurement."""
     command = [sys.executable, "-m", "benchmarks.subject"]
-    said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, timeout=60).stdout
+    # As in the launcher: without it Ray takes another address than the loopback one that the cluster has.
+    asking = {**environment, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    said = subprocess.run(command, env=asking, stdout=subprocess.PIPE, check=True, timeout=60).stdout
     told: dict[str, Any] = json.loads(said.splitlines()[-1])
     return told
 
 
 def _tell() -> None:
+    from cluster import launch
+
+    launch.connect()  # sets flags that Ray reads when it is imported
+
     import ray
 
-    from cluster import launch
     from cluster.directory import NAME, NAMESPACE, cluster_secret
     from policies.roster import Snapshot
 
-    launch.connect()
     directory: Any = ray.get_actor(NAME, namespace=NAMESPACE)
     snapshot: Snapshot = ray.get(directory.snapshot.remote())
     engines = {replica.pool: replica.address for replica in snapshot.replicas}

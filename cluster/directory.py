@@ -14,6 +14,7 @@ import ray
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
+from cluster.telemetry import prepare
 from deployments.scrape import ScrapeServer
 from policies.clock import Clock, SystemClock
 from policies.replicas import Replica
@@ -80,6 +81,7 @@ class Directory:
 
 class _DirectoryActor(Directory):
     def __init__(self) -> None:
+        prepare()
         super().__init__((cluster_secret(),))
 
     async def start(self) -> None:

@@ -26,21 +26,26 @@ def set_flags(state: StateFolder, scratch: Path, *, haproxy: bool) -> None:
     """All flags that no config changes; before ray.serve is imported. What the caller's environment sets, stays."""
     os.environ.update(mark(state.path))
     os.environ.update(_haproxy_files(scratch))
+    set_access(state)
     os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1" if haproxy else "0"
     for name, value in {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Clusters keep Serve's 30 s, for load balancers that learn late; here Ctrl-C must end within 20 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        # GCS and raylet listen on every interface whatever the node's address is: nobody gets in without the token.
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(state.ray_token()),
-        # Despite its name: 0 lets a node keep the loopback address that it is given.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Under `uv run` Ray would copy the working folder and build another environment.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     }.items():
         os.environ.setdefault(name, value)
+
+
+def set_access(state: StateFolder) -> None:
+    """What every driver of the local Ray needs, before ray is imported."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(state.ray_token())
+    # Despite its name: 0 lets a node keep the loopback address that it is given, so that nothing of Ray listens
+    # elsewhere; and a driver would otherwise look for it at another one.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 
 def set_limits(gateway: GatewayConfig) -> None:

@@ -72,7 +72,7 @@ def connect() -> None:
     run = state.run()
     if run is None or not run.address or not state.is_held():
         raise LaunchFailed("Themis does not run here; 'themis up' starts it")
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(state.ray_token()))
+    environment.set_access(state)
     import ray  # noqa: PLC0415 - after its flags
 
     ray.init(address=run.address, namespace=APPLICATION, log_to_driver=False, logging_level=logging.WARNING)

@@ -108,8 +108,13 @@ def parse(endpoint: str, body: bytes, rules: RequestRules) -> Request:
     )
 
 
-def check_fits(request: Request, max_model_len: int) -> None:
-    """Raises InvalidRequest when a request cannot fit a model whatever its text's tokens: only ids can be counted."""
+def check_fits(request: Request, max_model_len: int | None) -> None:
+    """Raises InvalidRequest when a request cannot fit a model whatever its text's tokens: only ids can be counted.
+
+    `max_model_len` is None while no replica has told it; then the engine decides.
+    """
+    if max_model_len is None:
+        return
     if request.max_tokens is not None and request.max_tokens > max_model_len:
         message = f"You asked for {request.max_tokens} tokens, but this model's context has {max_model_len}."
         raise InvalidRequest(message, param=_limit_name(request.fields))

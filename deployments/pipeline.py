@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from deployments import wire
 from deployments.caller import HttpCaller
-from deployments.openai import Request, RequestRules, parse
+from deployments.openai import Request, RequestRules, check_fits, parse
 from deployments.pool import Pool, Seat
 from deployments.records import Record, Records
 from deployments.relay import Errand, Relay
@@ -43,6 +43,7 @@ class Pipeline:
             record.tenant, record.key = principal.tenant, principal.key
             request = parse(call.endpoint, await caller.body(self.max_body_bytes, call.deadline_at), self.rules)
             target = self.routes.resolve(request.model)
+            check_fits(request, self.pools[target.pool].max_model_len)
             record.model, record.stream, record.parsed_at = target.public, request.stream, self.clock.now()
             async with caller.attended(call.deadline_at):
                 with self.watch.over(caller, stream=request.stream):

@@ -64,6 +64,11 @@ class Pool:
         return len(self._seats)
 
     @property
+    def max_model_len(self) -> int | None:
+        """Tokens that every replica takes; None while none has said."""
+        return min((seat.replica.max_model_len for seat in self._seats.values() if seat.replica.max_model_len), default=None)
+
+    @property
     def ready(self) -> bool:
         """Whether any replica serves."""
         return any(seat.replica.healthy and not seat.replica.draining for seat in self._seats.values())

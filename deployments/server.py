@@ -95,6 +95,7 @@ class ReplicaServer:
             pool=self.pool.name,
             address=self.address,
             slots=admission.capacity,
+            max_model_len=self._engine.limits.max_model_len,
             node=self.node,
             running=admission.running,
             waiting=admission.waiting + load.waiting,

@@ -4,8 +4,7 @@ Engines compile them without a timeout and some die of them, so whatever could h
 refused before it gets there. The cost of the guard itself is bounded by the size of what it reads.
 """
 
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
@@ -14,11 +13,11 @@ from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import orjson
-import re2
 
 from policies.errors import InvalidRequest
+from policies.patterns import check_patterns
 
-MAX_DEPTH = 50  # vLLM refuses beyond 64, and wraps the schemas of tools into a few levels of its own
+MAX_DEPTH = 50  # levels of JSON; vLLM refuses beyond 64, and wraps the schemas of tools into a few of its own
 MAX_EXPANDED = 20_000  # subschemas when every `$ref` is replaced by its target
 MAX_ALTERNATIVES = 4_096  # branches of anyOf and oneOf, multiplied through allOf, as intersecting compilers do
 MAX_PROPERTIES = 500  # of one object; xgrammar takes quadratic time: 0.1 s for 600, 1.2 s for 2,400
@@ -27,7 +26,6 @@ MAX_ENUM = 5_000
 MAX_COUNT = 10_000  # items or properties that a schema may ask for
 MAX_LENGTH = 100_000  # characters that it may ask for
 MAX_CHOICES = 1_000
-MAX_PATTERN_MEMORY = 1 << 20  # bytes of RE2 for all patterns of a schema: at most tens of milliseconds
 _MAX_INDEX_DIGITS = 6
 _REMEMBERED_BYTES = 4096  # of one schema; a thousand such are kept
 _SHOWN = 80  # characters of a schema that an answer repeats
@@ -44,7 +42,6 @@ _TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "
 _IN_PLACE = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
 _EITHER = frozenset({"anyOf", "oneOf"})
 _DEFINITIONS = frozenset({"$defs", "definitions"})
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
 def check_schema(schema: Any, *, max_bytes: int, param: str, allow_recursion: bool = False) -> None:
@@ -67,12 +64,12 @@ def _accept(data: bytes, param: str, *, allow_recursion: bool) -> None:
     walk = _Walk(schema, param)
     walk.run()
     _check_references(walk, allow_recursion=allow_recursion)
-    _check_patterns(walk.patterns, param=param)
+    check_patterns(walk.patterns, param=param)
 
 
 def check_regex(pattern: Any, *, max_bytes: int, param: str) -> None:
     check_grammar(pattern, max_bytes=max_bytes, param=param)
-    _check_patterns([pattern], param=param)
+    check_patterns([pattern], param=param)
 
 
 def check_choice(choices: Any, *, max_bytes: int, param: str) -> None:
@@ -89,33 +86,6 @@ def check_grammar(grammar: Any, *, max_bytes: int, param: str) -> None:
     if "\x00" in grammar:
         raise InvalidRequest(f"`{param}` must not contain NUL.", param=param)
     _dump(grammar, max_bytes, param)
-
-
-def _check_patterns(patterns: Collection[str], *, param: str) -> None:
-    """Only what RE2 compiles within a fixed memory; it caps repetitions, nested ones multiplied, at 1,000."""
-    if not patterns:
-        return
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = MAX_PATTERN_MEMORY
-    compiler = re2.Set.SearchSet(options)
-    for pattern in dict.fromkeys(patterns):
-        try:
-            added = "\x00" not in pattern and compiler.Add(_ESCAPE.sub(_as_re2, pattern)) >= 0
-        except re2.error:
-            added = False
-        if not added:
-            words = "is malformed, or has look-around, back-references, more than 1000 repetitions, or NUL."
-            raise InvalidRequest(f"`{param}`: the regular expression `{pattern[:_SHOWN]}` {words}", param=param)
-    try:
-        compiler.Compile()
-    except re2.error as fault:
-        raise InvalidRequest(f"The regular expressions of `{param}` are too large.", param=param) from fault
-
-
-def _as_re2(escape: re.Match[str]) -> str:
-    r"""ECMAScript's `\u4e00`, which JSON Schema speaks, is `\x{4e00}` in RE2."""
-    return f"\\x{{{escape[1]}}}" if escape[1] else escape[0]
 
 
 def _dump(value: Any, max_bytes: int, param: str) -> bytes:

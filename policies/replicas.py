@@ -15,6 +15,7 @@ class Replica:
 
     address: `http://host:port` of its engine port.
     slots: calls that it admits at once, its queue included.
+    max_model_len: tokens of prompt and answer together; 0 when it has not said.
     running, waiting: calls in its engine and before it.
     adapters: public name to the version that is loaded.
     credits: calls that each gateway, by id, may have there at once.
@@ -24,6 +25,7 @@ class Replica:
     pool: str
     address: str
     slots: int
+    max_model_len: int = 0
     node: str = ""
     running: int = 0
     waiting: int = 0

@@ -53,8 +53,8 @@ def test_no_call_goes_where_it_may_not() -> None:
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.integers(1, 64))
 def test_credits_leave_no_free_slot_unusable_and_overbook_by_less_than_one_each(held: list[int], slots: int) -> None:
-    credits = [credit(one, sum(held), slots, len(held)) for one in held]
-    assert all(limit >= one for limit, one in zip(credits, held, strict=True))
+    shares = [credit(one, sum(held), slots, len(held)) for one in held]
+    assert all(limit >= one for limit, one in zip(shares, held, strict=True))
     free = max(0, slots - sum(held))
-    more = sum(credits) - sum(held)
+    more = sum(shares) - sum(held)
     assert free <= more < free + len(held)
