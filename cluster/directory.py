@@ -8,6 +8,7 @@ import asyncio
 import secrets as entropy
 import uuid
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import ray
@@ -41,7 +42,7 @@ class Directory:
         registry = CollectorRegistry()
         for name, words in (("replicas", "Replicas that report."), ("gateways", "Gateways that report.")):
             gauge = Gauge(f"themis_directory_{name}", words, registry=registry)
-            gauge.set_function(lambda name=name: len(getattr(self._roster.snapshot(), name)))
+            gauge.set_function(partial(self._count, name))
         scrape = ScrapeServer(lambda: generate_latest(registry), lambda: self._secrets)
         self._roster.address = await scrape.start(host)
 
@@ -72,6 +73,9 @@ class Directory:
         """What is known now, for people and tools."""
         self._roster.expire(self._clock.now())
         return self._roster.snapshot()
+
+    def _count(self, name: str) -> int:
+        return len(getattr(self._roster.snapshot(), name))
 
     def _tell(self) -> None:
         self._told_version = self._roster.snapshot().version

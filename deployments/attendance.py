@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from typing import Protocol
 
 from deployments.metrics import GatewayMetrics
@@ -50,8 +51,8 @@ class Attendance:
         self.secrets: tuple[str, ...] = ()
         metrics.snapshot_age.set_function(lambda: clock.now() - self._heard_at)
         for pool in pools.values():
-            metrics.waiting.labels(pool.name).set_function(lambda pool=pool: pool.waiting)
-            metrics.replicas.labels(pool.name).set_function(lambda pool=pool: pool.replicas)
+            metrics.waiting.labels(pool.name).set_function(partial(getattr, pool, "waiting"))
+            metrics.replicas.labels(pool.name).set_function(partial(getattr, pool, "replicas"))
 
     async def start(self, address: str) -> None:
         """Joins: from here on calls can be served. `address`: where this gateway's own metrics are."""

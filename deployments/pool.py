@@ -66,7 +66,9 @@ class Pool:
     @property
     def max_model_len(self) -> int | None:
         """Tokens that every replica takes; None while none has said."""
-        return min((seat.replica.max_model_len for seat in self._seats.values() if seat.replica.max_model_len), default=None)
+        return min(
+            (seat.replica.max_model_len for seat in self._seats.values() if seat.replica.max_model_len), default=None
+        )
 
     @property
     def ready(self) -> bool:
@@ -138,18 +140,17 @@ class Pool:
 
     def _assign(self) -> None:
         """Gives free slots to waiting calls, in order. A call that fits nowhere yet does not block those behind it."""
-        while (first := self._waiting.first()) and self._open:
+        while (first := self._waiting.first()) and self._any_open():
             if not self._give(first):
                 break
         else:
             return
         for ticket in self._waiting.tickets()[1:]:
-            if not self._open:
+            if not self._any_open():
                 return
             self._give(ticket)
 
-    @property
-    def _open(self) -> bool:
+    def _any_open(self) -> bool:
         return any(self._candidate(seat).open for seat in self._seats.values())
 
     def _give(self, ticket: Ticket[_Waiter]) -> bool:

@@ -1,4 +1,4 @@
-"""The whole path without Ray: real gateway, shells and simulated engines over real sockets, one Directory in between."""
+"""The whole path without Ray: real gateway, shells and simulated engines over real sockets, one Directory between."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""One replica in a process of its own: `python -m tests.path.replica POOL_JSON NAME SECRET`; prints its report, once."""
+"""One replica in a process of its own: `python -m tests.path.replica POOL_JSON NAME SECRET`; prints its report."""
 
 import asyncio
 import json

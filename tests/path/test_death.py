@@ -1,4 +1,4 @@
-"""A replica killed with `kill -9`: before the first byte its calls are answered elsewhere, after it they end honestly."""
+"""A replica killed with `kill -9`: before the first byte its calls are answered elsewhere, later they end honestly."""
 
 import asyncio
 import json

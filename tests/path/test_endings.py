@@ -1,4 +1,4 @@
-"""Every call ends once: whoever leaves, whatever breaks, the engine's call is aborted, the slot freed, one record written."""
+"""Every call ends once: the engine's call is aborted, the slot freed, one record written, the client told."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ import pytest
 from deployments.config import Fault, GatewayConfig
 from tests.path.cluster import Path, running, simulated, until
 
-ENDPOINTS = {
+ENDPOINTS: dict[str, dict[str, Any]] = {
     "/chat/completions": {"messages": [{"role": "user", "content": "count for ever"}]},
     "/completions": {"prompt": "count for ever"},
 }
@@ -176,7 +176,7 @@ async def test_an_engine_that_breaks_is_told_of(
     """By status before the first byte; by an error event and a clean end after it. A unary answer has no middle."""
     kind, at_token = fault
     status, code = FAULTS[fault]
-    pool = simulated(faults=[Fault(kind=kind, at_token=at_token)])  # type: ignore[arg-type]
+    pool = simulated(faults=[Fault(kind=kind, at_token=at_token)])
     async with running([pool], gateway=GATEWAY) as path:
         payload = body(endpoint, stream=stream)
         async with session.post(f"{path.url}{endpoint}", json=payload, headers=path.headers) as answer:

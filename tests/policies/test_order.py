@@ -39,9 +39,7 @@ def test_who_withdraws_is_never_first_and_the_count_is_right(arrivals: list[tupl
 
 def test_full_at_its_bound() -> None:
     waiting: WaitingList[str] = WaitingList(bound=1)
-    assert not waiting.full
     ticket = waiting.push("a")
-    assert waiting.full
-    assert repr(waiting) == "<WaitingList 1/1>"
+    assert (waiting.full, repr(waiting)) == (True, "<WaitingList 1/1>")
     waiting.withdraw(ticket)
-    assert not waiting.full
+    assert (waiting.full, repr(waiting)) == (False, "<WaitingList 0/1>")
