@@ -14,7 +14,20 @@ from benchmarks.load import LoadProcess, Order, Tally
 from benchmarks.processes import Usage, spent
 
 PACE_FLOOR = 0.97
-_WORDS = "river stone lamp paper window bridge letter garden morning silver quiet harbour anchor sail tide".split()
+_WORDS = [
+    "river",
+    "stone",
+    "lamp",
+    "paper",
+    "window",
+    "bridge",
+    "letter",
+    "garden",
+    "morning",
+    "silver",
+    "anchor",
+    "tide",
+]
 _PROMPTS = 64
 _PROMPT_WORDS = 24
 

@@ -19,9 +19,11 @@ _TITLES = (
     ("ray::ServeReplica:themis:gateway", GATEWAY),
     ("ray::ServeReplica:themis:pool-", ENGINE),
     ("ray::ServeController", "serve controller"),
-    ("ray::ProxyActor", "serve proxy"),
-    ("ray::HAProxyManager", "serve proxy"),
+    ("ray::ProxyActor", "fallback proxy"),
+    ("ray::HAProxyManager", "haproxy manager"),
     ("ray::IDLE", "ray"),
+    ("ray::DashboardAgent", "ray"),
+    ("ray::RuntimeEnvAgent", "ray"),
     ("ray::", "actors"),
     ("VLLM::", ENGINE),
 )

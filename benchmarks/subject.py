@@ -12,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks import processes
 
@@ -34,7 +36,7 @@ class SubjectFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A running Themis. engines: the replica's address by pool. log: what the launcher said."""
+    """A running Themis. engines: the replica's address by pool."""
 
     url: str
     key: str
@@ -66,21 +68,21 @@ def running(pools: Sequence[Mapping[str, Any]]) -> Iterator[Subject]:
         config.write_text(json.dumps(document(pools, port)))  # JSON is YAML
         environment = {**os.environ, _STATE: str(state), **dict(zip(_PORTS, map(str, others), strict=True))}
         began = time.monotonic()
-        with _launched(config, environment, Path(folder) / "launcher.log") as key:
+        with _launched(config, environment, Path(folder) / "launcher.log") as (pid, key):
             told = _reveal(environment)
             yield Subject(
                 url=f"http://127.0.0.1:{port}",
                 key=key,
                 secret=told["secret"],
                 engines=told["engines"],
-                watched=processes.Watched(lambda: processes.marked(_MARK, str(state)), processes.group_of),
+                watched=processes.Watched(lambda: _processes(pid, str(state)), processes.group_of),
                 started_in_s=round(time.monotonic() - began, 1),
             )
 
 
 @contextmanager
-def _launched(config: Path, environment: Mapping[str, str], log: Path) -> Iterator[str]:
-    """The launcher's life; yields the API key that it printed."""
+def _launched(config: Path, environment: Mapping[str, str], log: Path) -> Iterator[tuple[int, str]]:
+    """The launcher's life; yields its pid and the API key that it printed."""
     command = [sys.executable, "-c", _LAUNCH, "up", "--config", str(config)]
     with ExitStack() as stack:
         errors = stack.enter_context(log.open("wb"))
@@ -91,7 +93,13 @@ def _launched(config: Path, environment: Mapping[str, str], log: Path) -> Iterat
             )
         )
         stack.callback(end, process, lambda: processes.marked(_MARK, environment[_STATE]))
-        yield _await_key(process, log)
+        yield process.pid, _await_key(process, log)
+
+
+def _processes(launcher: int, state: str) -> list[psutil.Process]:
+    """The launcher with its children, and whatever carries its mark: some of it has other parents."""
+    found = {process.pid: process for process in [*processes.tree(launcher), *processes.marked(_MARK, state)]}
+    return list(found.values())
 
 
 def _await_key(process: "subprocess.Popen[bytes]", log: Path) -> str:
@@ -117,7 +125,7 @@ def lines(process: "subprocess.Popen[bytes]", within_s: float) -> Iterator[str]:
         yield from (line.decode("utf-8", "replace") + "\n" for line in whole)
 
 
-def end(process: "subprocess.Popen[bytes]", remains: Any) -> None:
+def end(process: "subprocess.Popen[bytes]", remains: Callable[[], Iterable[psutil.Process]]) -> None:
     """Asks politely, waits, then kills what is left."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
@@ -126,7 +134,8 @@ def end(process: "subprocess.Popen[bytes]", remains: Any) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
     for left in remains():
-        left.kill()
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
 
 
 def free_ports(number: int) -> list[int]:

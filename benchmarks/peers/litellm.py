@@ -1,7 +1,7 @@
 """LiteLLM's proxy (https://github.com/BerriAI/litellm): in Python; checks a key and translates.
 
-Malicious releases of it were published in 2026 (1.82.7, 1.82.8; 1.107.0 was withdrawn): this version is older than the
-last of them, its hash and those of all it needs are in the lock, and it runs nowhere but in its own environment.
+Malicious releases of it were published in 2026 (1.82.7 and 1.82.8; 1.107.0 is reported, too, and gone from PyPI). So
+the version is exact, its hash and those of all it needs are in the lock, and it runs only in its own environment.
 """
 
 import json

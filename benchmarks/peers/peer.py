@@ -25,10 +25,11 @@ _START_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a rival is to run: the upstream's address, the port to listen on, a folder for its files."""
+    """Where a rival is to run: the upstream's address, the ports to listen on, a folder for its files."""
 
     upstream: str
     port: int
+    metrics_port: int
     folder: Path
 
 
@@ -61,8 +62,8 @@ def running(peer: Peer, upstream: str) -> Iterator[RunningPeer]:
     home = installed(peer)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="themis-peer-")))
-        (port,) = free_ports(1)
-        program, *arguments = peer.command(Place(upstream, port, folder))
+        port, metrics_port = free_ports(2)
+        program, *arguments = peer.command(Place(upstream, port, metrics_port, folder))
         log = stack.enter_context((folder / "log").open("wb"))
         process = stack.enter_context(
             subprocess.Popen(

@@ -9,6 +9,7 @@ def _command(place: Place) -> Sequence[str]:
     return (
         *("vllm-router", "--worker-urls", place.upstream, "--policy", "round_robin"),
         *("--host", "127.0.0.1", "--port", str(place.port), "--log-level", "error"),
+        *("--prometheus-port", str(place.metrics_port)),
     )
 
 
