@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.load import LoadProcess, Order, Tally
+from benchmarks.callers import Order
+from benchmarks.load import LoadProcess, Tally
 from benchmarks.processes import Usage, spent
 
 PACE_FLOOR = 0.97
@@ -111,7 +112,7 @@ class Bench:
         rounds: list[Round] = []
         for _ in range(length.attempts):
             rounds = [self._round(workload, direct, gateway, bodies, length) for _ in range(length.rounds)]
-            if counts(pace_held(rounds, workload.decode_ms)):
+            if counts(pace_held(workload, rounds)):
                 break
         return rounds
 
@@ -160,10 +161,12 @@ def _order(workload: Workload, leg: Leg, bodies: Sequence[str], length: Length) 
     )
 
 
-def pace_held(rounds: Sequence[Round], decode_ms: float | None) -> float | None:
+def pace_held(workload: Workload, rounds: Sequence[Round]) -> float | None:
     """The nominal time between two chunks as a share of what it was without a gateway; None where there is none."""
+    if not workload.stream or workload.decode_ms is None:
+        return None
     paces = [statistics.mean(each.direct.pace_ms) for each in rounds if each.direct.pace_ms]
-    return round(decode_ms / statistics.median(paces), 4) if decode_ms and paces else None
+    return round(workload.decode_ms / statistics.median(paces), 4) if paces else 0.0
 
 
 def counts(pace: float | None) -> bool:
@@ -172,7 +175,7 @@ def counts(pace: float | None) -> bool:
 
 def figures(workload: Workload, rounds: Sequence[Round], idle: Idle) -> dict[str, object]:
     """All that one workload tells; added figures are medians over the rounds' differences."""
-    pace = pace_held(rounds, workload.decode_ms)
+    pace = pace_held(workload, rounds)
     per = "chunk" if workload.stream else "call"
     result: dict[str, object] = {
         "concurrency": workload.concurrency,
@@ -196,7 +199,7 @@ def figures(workload: Workload, rounds: Sequence[Round], idle: Idle) -> dict[str
         for rank in (0.5, 0.99):
             result[f"added_{name}_ms_p{100 * rank:.0f}"] = added(rounds, field, rank)
             result[f"direct_{name}_ms_p{100 * rank:.0f}"] = _median(
-                percentile(getattr(each.direct, field), rank) for each in rounds
+                percentile(getattr(each.direct, field), rank) for each in rounds if getattr(each.direct, field)
             )
     return result
 

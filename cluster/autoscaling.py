@@ -10,12 +10,13 @@ _TARGET_USE = 0.7  # of all slots in use; above it replicas are added
 
 
 def by_slots(context: Any) -> tuple[int, dict[str, Any]]:
-    """Serve's autoscaling policy (ray.serve.config.AutoscalingContext): enough replicas for the calls in hand."""
-    calls = sum(context.aggregated_metrics.get("calls", {}).values())
-    slots = sum(context.aggregated_metrics.get("slots", {}).values())
-    running = len(context.aggregated_metrics.get("slots", {}))
-    if not running or not slots:
-        # Nothing reports at zero replicas; a caller that waits wakes the pool with one handle call.
-        return max(context.target_num_replicas, int(context.total_queued_requests > 0)), {}
-    wanted = math.ceil(calls / (slots / running * _TARGET_USE))
-    return max(wanted, 1 if calls else 0), {}
+    """Serve's autoscaling policy (ray.serve.config.AutoscalingContext): enough replicas for the calls in hand.
+
+    Bounds and delays are Serve's. While no replica reports, the target stays what it is.
+    """
+    calls = context.aggregated_metrics.get("calls", {})
+    slots = context.aggregated_metrics.get("slots", {})
+    if not slots:
+        return context.target_num_replicas, {}
+    per_replica = sum(slots.values()) / len(slots)
+    return max(1, math.ceil(sum(calls.values()) / (per_replica * _TARGET_USE))), {}

@@ -75,6 +75,18 @@ def status(
     print(json.dumps(found, indent=2) if as_json else _table(found["pools"]))
 
 
+@app.command("scrape-token")
+def scrape_token() -> None:
+    """Prints the bearer token with which Prometheus reads /targets and every /metrics."""
+    from cluster import launch  # noqa: PLC0415
+
+    launch.connect()
+    from cluster import directory  # noqa: PLC0415 - it imports ray, whose flags connect() sets
+    from deployments import scrape  # noqa: PLC0415
+
+    print(scrape.scrape_token(asyncio.run(directory.connect().secrets())[0]))
+
+
 @key_app.command("new")
 def new(
     name: Annotated[str, typer.Option(help="How logs and metrics call it.")] = "new",

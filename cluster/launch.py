@@ -105,13 +105,13 @@ def _start(config: ServeConfig, state: StateFolder) -> None:
     session = context.address_info["session_dir"]
     state.record(Run(os.getpid(), context.address_info["address"], session))
     say(f"logs: {session}/logs")
-    _deploy(config.with_key(state.local_key_config()))
+    deploy(config.with_key(state.local_key_config()))
     readiness.await_running(APPLICATION, max(pool.start_s for pool in config.themis.pools) + _REST_S)
     readiness.await_ready(config, _REST_S)
 
 
-def _deploy(document: dict[str, Any]) -> None:
-    """What `serve deploy` does, without the dashboard that it goes through."""
+def deploy(document: dict[str, Any]) -> None:
+    """What `serve deploy` does, without the dashboard that it goes through; what runs already is updated."""
     from ray import serve  # noqa: PLC0415
     from ray.serve.context import _get_global_client  # noqa: PLC0415 - serve.run takes no config file
     from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415

@@ -101,7 +101,7 @@ EngineConfig = Annotated[VllmEngine | SimulatedEngine | OpenAIEngine, Field(disc
 
 
 class ReplicaBounds(Section):
-    min: int = Field(default=1, ge=0)
+    min: int = Field(default=1, ge=1)
     """Replicas kept when nothing is asked."""
     max: int = Field(default=1, ge=1)
     """Replicas at most."""

@@ -55,9 +55,6 @@ class Replica:
         report = self._server.report()
         return {"calls": float(report.running + report.waiting), "slots": float(report.slots)}
 
-    async def wake(self) -> None:
-        """Asked of a pool without replicas: Serve starts one to answer."""
-
     async def __del__(self) -> None:
         server = getattr(self, "_server", None)
         if server is None or not hasattr(self, "_reporting"):

@@ -9,7 +9,12 @@ from openai import AsyncOpenAI
 from tests.engines.serving import until
 from tests.engines.subjects import SUBJECTS, Subject
 
-_ENGINES = ["simulated", "remote", pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(600)])]
+_REAL = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # vLLM's own, raised inside its request handlers
+]
+_ENGINES = ["simulated", "remote", pytest.param("vllm", marks=_REAL)]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session", params=_ENGINES)

