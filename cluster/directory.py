@@ -35,6 +35,7 @@ class Directory:
         self._clock = clock or SystemClock()
         self._roster = Roster(uuid.uuid4().hex)
         self._changed = asyncio.Event()
+        self._scrape: ScrapeServer | None = None
         self._told_version = 0  # who has seen this version knows who is there
 
     async def listen(self, host: str) -> None:
@@ -43,8 +44,13 @@ class Directory:
         for name, words in (("replicas", "Replicas that report."), ("gateways", "Gateways that report.")):
             gauge = Gauge(f"themis_directory_{name}", words, registry=registry)
             gauge.set_function(partial(self._count, name))
-        scrape = ScrapeServer(lambda: generate_latest(registry), lambda: self._secrets)
-        self._roster.address = await scrape.start(host)
+        self._scrape = ScrapeServer(lambda: generate_latest(registry), lambda: self._secrets)
+        self._roster.address = await self._scrape.start(host)
+
+    async def close(self) -> None:
+        """Closes that port."""
+        if self._scrape:
+            await self._scrape.stop()
 
     async def secrets(self) -> tuple[str, ...]:
         return self._secrets

@@ -12,7 +12,7 @@ from policies.roster import Snapshot
 
 
 async def collect() -> dict[str, Any]:
-    """Asks the Directory of the Ray cluster that this process is connected to. Raises LookupError when there is none."""
+    """Asks the Directory of the Ray cluster that this process is in. Raises LookupError when there is none."""
     try:
         actor = ray.get_actor(NAME, namespace=NAMESPACE)
     except ValueError:

@@ -1,6 +1,6 @@
 """The way of a call, top to bottom.
 
-Everything borrowed is given back in reverse order, also when the client leaves, the replica dies, or the deadline passes.
+Everything borrowed is given back in reverse order, also when the client leaves, the replica dies or time is up.
 """
 
 from collections.abc import Mapping

@@ -51,6 +51,7 @@ class Records:
         self._metrics = metrics
         self._clock = clock
         self.active = 0
+        metrics.active.set_function(lambda: self.active)
 
     @contextmanager
     def open(self, record: Record) -> Generator[Record, None, None]:

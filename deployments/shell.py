@@ -20,6 +20,7 @@ from deployments.admission import Admission
 from deployments.answers import Listening, MeteredAnswer
 from deployments.engines.base import Engine, Meter, current
 from deployments.metrics import ShellMetrics
+from deployments.scrape import may_scrape
 from deployments.wire import Usage
 from policies.clock import Clock
 from policies.errors import OverCredit
@@ -81,9 +82,11 @@ class Shell:
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
-        if not self._trusted(headers.get(wire.SECRET.encode(), b"")):
+        trusted = self._trusted(headers.get(wire.SECRET.encode(), b""))
+        scrape = scope["path"] == "/metrics" and scope["method"] == "GET"
+        if not trusted and not (scrape and may_scrape(headers.get(b"authorization", b"").decode(), self._secrets())):
             await _refuse(send, 401, "This port is the cluster's own.", {})
-        elif scope["path"] == "/metrics":
+        elif scrape:
             body = self._metrics.render(self.admission.running, self.admission.waiting) + self._engine.metrics()
             await _answer(send, 200, body, b"text/plain; version=0.0.4; charset=utf-8", {})
         elif scope["method"] == "GET":

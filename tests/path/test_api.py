@@ -65,20 +65,20 @@ async def test_the_body_equals_the_engines_own(
     server = path.servers[0]
     engine_model = server.report().adapters.get(model, model)
     # The first call fills the prefix cache, so that the two that are compared find it alike.
-    await _answer(path.url + endpoint, {**payload, "model": model}, path.headers)
+    await answer_of(path.url + endpoint, {**payload, "model": model}, path.headers)
     url, headers = f"{server.address}/v1{endpoint}", {"x-themis-secret": SECRET}
-    direct = await _answer(url, {**payload, "model": engine_model}, headers)
-    through = await _answer(path.url + endpoint, {**payload, "model": model}, path.headers)
-    assert _same(through, stream=stream, model=model) == _same(direct, stream=stream, model=engine_model)
+    direct = await answer_of(url, {**payload, "model": engine_model}, headers)
+    through = await answer_of(path.url + endpoint, {**payload, "model": model}, path.headers)
+    assert comparable(through, stream=stream, model=model) == comparable(direct, stream=stream, model=engine_model)
 
 
-async def _answer(url: str, payload: dict[str, Any], headers: dict[str, str]) -> str:
+async def answer_of(url: str, payload: dict[str, Any], headers: dict[str, str]) -> str:
     async with aiohttp.ClientSession() as session, session.post(url, json=payload, headers=headers) as answer:
         assert answer.status == 200, await answer.text()
         return await answer.text()
 
 
-def _same(text: str, *, stream: bool, model: str) -> list[Any]:
+def comparable(text: str, *, stream: bool, model: str) -> list[Any]:
     """All that must be equal: whole bodies, with id and time blanked and the model name checked."""
     events = (
         [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")] if stream else [text]
@@ -130,7 +130,7 @@ async def test_every_answer_has_a_request_id_and_our_call_id(path: Path) -> None
 
 async def test_usage_reaches_the_gateways_record_for_streams_without_include_usage(path: Path) -> None:
     payload = {**CHAT, "model": "sim", "stream": True}
-    text = await _answer(f"{path.url}/chat/completions", payload, path.headers)
+    text = await answer_of(f"{path.url}/chat/completions", payload, path.headers)
     assert '"usage"' not in text or '"usage":null' in text
     await path.at_rest()
     metrics = path.gateway.metrics.render().decode()
