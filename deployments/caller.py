@@ -101,7 +101,7 @@ class HttpCaller:
             self._task = None
 
     def end(self, why: ThemisError) -> None:
-        """Ends the call from outside, for that reason. Harmless once the answer is whole: servers say `disconnect` then."""
+        """Ends the call from outside, for that reason. Harmless once its answer is whole."""
         if self._task is not None and self._why is None and not self.ended:
             self._why = why
             self._task.cancel()

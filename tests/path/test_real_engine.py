@@ -57,5 +57,6 @@ async def test_the_shells_record_agrees_with_the_usage_in_the_answer(path: Path)
     endpoint, payload = CALLS[0]
     text = await answer_of(path.url + endpoint, {**payload, "model": "pirate"}, path.headers)
     (body,) = comparable(text, stream=False, model="pirate")
+    await path.at_rest()
     used = path.servers[0]._shell.records[-1].usage
     assert (used.prompt, used.generated) == (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"])
