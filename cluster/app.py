@@ -1,5 +1,6 @@
 """The whole Serve graph on one screen. `import_path: cluster.app:build`; Serve calls it in a task: no side effects."""
 
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -22,7 +23,10 @@ def build(args: dict[str, Any]) -> Application:
     """The graph of one config: a gateway, and a pool of replicas per model."""
     config = ThemisConfig.model_validate(args)
     pools = [pool_of(pool) for pool in config.pools]
-    return gateway_of(config.gateway).bind(config.gateway, config.identity, config.pools, connect, prepare, *pools)
+    prepare_gateway = partial(prepare, config.gateway)
+    return gateway_of(config.gateway).bind(
+        config.gateway, config.identity, config.pools, connect, prepare_gateway, *pools
+    )
 
 
 def gateway_of(config: GatewayConfig) -> serve.Deployment:

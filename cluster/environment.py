@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster.processes import mark
@@ -16,6 +17,7 @@ _HAPROXY_PORTS = {
 
 # A reload of HAProxy ends streams that are older than its hard stop; so much longer than the longest call it is.
 _HARD_STOP_MARGIN_S = 30
+_SERVES_HARD_STOP_S = 120
 
 
 def wants_haproxy() -> bool:
@@ -52,6 +54,19 @@ def set_limits(gateway: GatewayConfig) -> None:
     """The flags that follow from the config; before Ray starts."""
     hard_stop_s = math.ceil(max(gateway.deadline_s, gateway.drain_s)) + _HARD_STOP_MARGIN_S
     os.environ.setdefault("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", str(hard_stop_s))
+
+
+def lacking(gateway: GatewayConfig, environ: Mapping[str, str]) -> Iterator[str]:
+    """What a Serve process has to be told, since Ray was not started by `themis up`: flags, and what lacks without them."""
+    if "RAY_SERVE_ENABLE_HA_PROXY" not in environ:
+        yield "RAY_SERVE_ENABLE_HA_PROXY=1 is not set: clients go through Serve's slow proxy (0 chooses it knowingly)"
+    elif environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1":
+        stop_s = int(environ.get("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", _SERVES_HARD_STOP_S))
+        longest_s = math.ceil(max(gateway.deadline_s, gateway.drain_s))
+        if stop_s < longest_s:
+            yield f"RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S is {stop_s}, less than the {longest_s} s that a call may take"
+    if environ.get("RAY_SERVE_THROUGHPUT_OPTIMIZED") != "1":
+        yield "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 is not set: every call costs several times the CPU"
 
 
 def haproxy_ports() -> tuple[int, ...]:

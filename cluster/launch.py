@@ -23,7 +23,9 @@ from cluster.readiness import LaunchFailed, say
 from cluster.state import Run, StateFolder
 
 # Ctrl-C must be done within 20 s: so long may calls and replicas take to end; the rest is for what must be killed.
-_DRAIN_S = 13.0
+_DRAIN_S = 12.0
+_LEAVE_S = 3.0  # to leave a Ray that still runs; leaving one that was killed takes 7 s
+_POLL_S = 0.1
 _OBJECT_STORE_BYTES = 256 * 2**20  # Ray objects carry control messages only; Ray's default is 30 % of the memory
 _REST_S = 60.0  # what a start may take beyond its engines
 _HEAD = ("gcs_server", "raylet")
@@ -139,31 +141,41 @@ def _watch_head() -> None:
 
 def _stop(state: StateFolder) -> None:
     """Lets calls end, for a time; then ends every process of ours. A second signal ends the waiting."""
-    if len(processes.children(_HEAD)) < len(_HEAD):
-        processes.end(str(state.path))  # without Ray's head nothing can end in order
-        return
-    say("stopping: running calls may end (Ctrl-C again: at once)")
-    drain = threading.Thread(target=_drain, daemon=True)  # Ray's calls have no limit of their own that holds always
-    drain.start()
+    enough = threading.Event()
+    drain = threading.Thread(target=_drain, args=(enough,), daemon=True)  # Ray's calls have no limit that holds always
     try:
-        drain.join(_DRAIN_S)
-        if drain.is_alive():
-            say(f"not everything ended within {_DRAIN_S:.0f} s; the rest is cut")
+        if len(processes.children(_HEAD)) == len(_HEAD):  # without Ray's head nothing can end in order
+            say("stopping: running calls may end (Ctrl-C again: at once)")
+            drain.start()
+            drain.join(_DRAIN_S)
+            if drain.is_alive():
+                say(f"not everything ended within {_DRAIN_S:.0f} s; the rest is cut")
     except KeyboardInterrupt:
         say("cut")
     finally:
         _ignore_signals()
+        enough.set()
+        if drain.is_alive():
+            drain.join(_LEAVE_S)
         processes.end(str(state.path))
         say("stopped")
 
 
-def _drain() -> None:
+def _drain(enough: threading.Event) -> None:
+    """Returns when all is stopped in order, or soon after it is enough."""
     import ray  # noqa: PLC0415
     from ray import serve  # noqa: PLC0415
+    from ray.serve.context import _get_global_client  # noqa: PLC0415
 
     # What Serve and Ray report of their own end is no news to a person.
     logging.disable()
-    serve.shutdown()
+    if client := _get_global_client():
+        # The applications first: Serve's shutdown ends its proxies at once, and with them every stream.
+        client.delete_all_apps(blocking=False)
+        while serve.status().applications and not enough.wait(_POLL_S):
+            pass
+    if not enough.is_set():
+        serve.shutdown()
     ray.shutdown()
 
 

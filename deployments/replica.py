@@ -10,10 +10,12 @@ from ray import serve
 
 from deployments.config import PoolConfig
 from deployments.server import ReplicaServer
+from policies.clock import SystemClock
 from policies.replicas import Replica as Report
 
 _log = logging.getLogger("themis.replica")
 _REPORT_S = 0.25
+_ALIVE_S = 1.0  # well below the silence after which the Directory forgets a replica
 _RETRY_S = 0.5
 
 
@@ -68,14 +70,19 @@ class Replica:
         await server.stop()
 
     async def _report(self) -> None:
-        """Tells the Directory again and again: it forgets who is silent."""
+        """Tells the Directory what changed, and at least once a while that it lives: who is silent is forgotten."""
+        told, told_at = None, 0.0
+        clock = SystemClock()
         while True:
             try:
                 await self._server.check_health()
             except Exception:  # noqa: BLE001 - Serve's own health check acts on it; here it is only reported
                 _log.warning("replica %s: the engine is dead", self._server.id)
+            report, now = self._server.report(), clock.now()
             try:
-                self._server.secrets = await self._directory.report(self._server.report())
+                if report != told or now - told_at > _ALIVE_S:
+                    self._server.secrets = await self._directory.report(report)
+                    told, told_at = report, now
             except Exception as error:  # noqa: BLE001 - the Directory restarts by itself; calls go on meanwhile
                 _log.warning("the Directory does not answer: %r", error)
                 await asyncio.sleep(_RETRY_S)

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -40,11 +41,12 @@ async def call(
     tokens: int,
     *,
     stream: bool,
+    model: str = "sim",
     began: Callable[[], object] = lambda: None,
-    **headers: str,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Answer:
     """One completion of exactly so many tokens, to its end. `began` is called at each event."""
-    payload = {"model": "sim", "prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True, "stream": stream}
+    payload = {"model": model, "prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True, "stream": stream}
     url = f"{cluster.url}/v1/completions"
     async with session.post(url, json=payload, headers={**cluster.headers, **headers}) as response:
         answer = Answer(response.status, response.headers)
@@ -65,11 +67,11 @@ async def call(
 
 @asynccontextmanager
 async def running_stream(
-    session: aiohttp.ClientSession, cluster: Cluster, tokens: int, **headers: str
+    session: aiohttp.ClientSession, cluster: Cluster, tokens: int, **more: Any
 ) -> AsyncGenerator["asyncio.Task[Answer]", None]:
     """A stream whose first token has come; abandoned at the end of the block, if it still runs then."""
     began = asyncio.Event()
-    task = asyncio.create_task(call(session, cluster, tokens, stream=True, began=began.set, **headers))
+    task = asyncio.create_task(call(session, cluster, tokens, stream=True, began=began.set, **more))
     try:
         await asyncio.wait([task, waiting := asyncio.create_task(began.wait())], return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()

@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -101,19 +103,20 @@ def launched(state: Path, path: Path, *flags: str) -> Iterator[Launcher]:
         processes.end(str(state.resolve()))
 
 
-def document(port: int, pools: Sequence[dict[str, Any]], **gateway: Any) -> dict[str, Any]:
-    """A Ray Serve config of our graph."""
-    args = {"gateway": {"passthrough": ["ignore_eos"], "max_wait_s": 10, "drain_s": 30, **gateway}, "pools": pools}
-    application = {"name": "themis", "import_path": "cluster.app:build", "route_prefix": "/", "args": args}
+def document(port: int, pools: Sequence[dict[str, Any]], **application: Any) -> dict[str, Any]:
+    """A Ray Serve config of our graph; `application` are more fields of its application."""
+    gateway = {"passthrough": ["ignore_eos"], "max_wait_s": 10, "drain_s": 30}
+    args = {"gateway": gateway, "pools": pools, **application.pop("args", {})}
+    graph = {"name": "themis", "import_path": "cluster.app:build", "route_prefix": "/", "args": args}
     http = {"host": "127.0.0.1", "port": port}
-    return {"proxy_location": "HeadOnly", "http_options": http, "applications": [application]}
+    return {"proxy_location": "HeadOnly", "http_options": http, "applications": [{**graph, **application}]}
 
 
-def pool(replicas: int = 1, drain_s: float = 30, **engine: Any) -> dict[str, Any]:
-    """One simulated model that takes little of this machine; `engine` are fields of SimulatedEngine."""
+def pool(name: str = "sim", *, replicas: int = 1, drain_s: float = 30, seed: int = 0) -> dict[str, Any]:
+    """A simulated model that takes little of this machine."""
     return {
-        "name": "sim",
-        "engine": {"kind": "simulated", "decode_ms": 20, "max_running": 8, **engine},
+        "name": name,
+        "engine": {"kind": "simulated", "decode_ms": 20, "max_running": 8, "seed": seed},
         "replicas": {"min": replicas, "max": replicas},
         "resources": {"cpus": 0.1},
         "drain_s": drain_s,
@@ -128,7 +131,13 @@ class Cluster:
     port: int
     key: str
     folder: Path
-    operator: "subprocess.Popen[str]" = field(repr=False)
+    pools: Sequence[dict[str, Any]]
+    operator: "subprocess.Popen[str]"
+
+    @cached_property
+    def secret(self) -> str:
+        """What engine ports demand."""
+        return str(self.ask("secret"))
 
     @property
     def url(self) -> str:
@@ -145,22 +154,54 @@ class Cluster:
         self.operator.stdin.flush()
         return answer(self.operator)
 
-    def deploy(self, config: dict[str, Any]) -> None:
+    def deploy(self, pools: Sequence[dict[str, Any]] | None = None, **application: Any) -> None:
+        """Updates what runs, as `serve deploy` does; returns before that is done."""
+        self.pools = self.pools if pools is None else pools
         path = self.folder / "redeploy.yaml"
-        path.write_text(json.dumps(config))
+        path.write_text(json.dumps(document(self.port, self.pools, **application)))
         self.ask("deploy", str(path))
 
     def replicas(self) -> list[dict[str, Any]]:
-        """What `themis status` shows of each replica of the pool."""
+        """What `themis status` shows of each replica of `sim`."""
         found: list[dict[str, Any]] = self.ask("status")["pools"].get("sim", {"replicas": []})["replicas"]
         return found
 
     def ready(self) -> list[str]:
         return [replica["id"] for replica in self.replicas() if replica["state"] == "ready"]
 
+    def state_of(self, replica_id: str) -> str:
+        states = {replica["id"]: replica["state"] for replica in self.replicas()}
+        return states.get(replica_id, "gone")
+
+    def active(self) -> int:
+        """Calls that gateways have at replicas."""
+        return sum(gateway["active"] for gateway in self.ask("status")["gateways"])
+
+    def engine_calls(self) -> int:
+        """Calls in the engines of `sim`, as these say themselves."""
+        return sum(self.engines().values())
+
+    def engines(self) -> dict[str, int]:
+        """The same by replica."""
+        return {replica["id"]: self._calls_at(replica["address"]) for replica in self.replicas()}
+
+    def _calls_at(self, address: str) -> int:
+        request = urllib.request.Request(f"{address}/simulated/state", headers={"x-themis-secret": self.secret})
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                state = json.load(answer)
+        except OSError:  # a replica that was just killed has no call
+            return 0
+        return int(state["running"] + state["waiting"])
+
     def titled(self, title: str) -> list[psutil.Process]:
         """The cluster's processes whose title begins so."""
-        return [each for each in self.launcher.ours() if " ".join(each.cmdline()).startswith(title)]
+        found = []
+        for each in self.launcher.ours():
+            with suppress(psutil.Error):  # it ended meanwhile
+                if " ".join(each.cmdline()).startswith(title):
+                    found.append(each)
+        return found
 
 
 def answer(operator: "subprocess.Popen[str]", limit_s: float = 60) -> Any:
@@ -172,17 +213,17 @@ def answer(operator: "subprocess.Popen[str]", limit_s: float = 60) -> Any:
 
 
 @contextmanager
-def cluster(folder: Path, pools: Sequence[dict[str, Any]], *flags: str, **gateway: Any) -> Iterator[Cluster]:
+def cluster(folder: Path, pools: Sequence[dict[str, Any]], *flags: str) -> Iterator[Cluster]:
     """Starts Themis and an operator; ends both, with whatever is left of them."""
     port = free_port()
     path = folder / "config.yaml"
-    path.write_text(json.dumps(document(port, pools, **gateway)))
+    path.write_text(json.dumps(document(port, pools)))
     with launched(folder / "state", path, *flags) as launcher:
         launcher.until("ready: ")
         key = launcher.until("key: ").removeprefix("key: ")
         with _operator(launcher) as operator:
             answer(operator)
-            yield Cluster(launcher, port, key, folder, operator)
+            yield Cluster(launcher, port, key, folder, pools, operator)
 
 
 @contextmanager
