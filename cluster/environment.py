@@ -57,7 +57,7 @@ def set_limits(gateway: GatewayConfig) -> None:
 
 
 def lacking(gateway: GatewayConfig, environ: Mapping[str, str]) -> Iterator[str]:
-    """What a Serve process has to be told, since Ray was not started by `themis up`: flags, and what lacks without them."""
+    """What the flags lack of a Ray that `themis up` did not start, and what that costs."""
     if "RAY_SERVE_ENABLE_HA_PROXY" not in environ:
         yield "RAY_SERVE_ENABLE_HA_PROXY=1 is not set: clients go through Serve's slow proxy (0 chooses it knowingly)"
     elif environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1":

@@ -1,6 +1,6 @@
 """A request at the edge: its body becomes a `Request`, or the call ends with 400 naming the field at fault.
 
-Whatever was not changed travels on as the bytes that came. It knows no models and no replicas.
+What travels on is what was checked. It knows no models and no replicas.
 """
 
 from collections.abc import Mapping
@@ -67,13 +67,14 @@ class Request:
     prompt_bytes: int
     longest_ids: int
     fields: Mapping[str, Any] = field(repr=False)
-    raw: bytes = field(repr=False)
     dropped: tuple[str, ...] = ()
 
     def body(self, model: str, **overrides: Any) -> bytes:
-        """What an engine is sent, under its own name of the model."""
-        if model == self.model and not self.dropped and not overrides:
-            return self.raw
+        """What an engine is sent, under its own name of the model.
+
+        Always written anew from what was checked: of a key that stood twice in the body another parser could take the
+        other value.
+        """
         return orjson.dumps({**self.fields, "model": model, **overrides})
 
 
@@ -103,7 +104,6 @@ def parse(endpoint: str, body: bytes, rules: RequestRules) -> Request:
         prompt_bytes=prompt_bytes,
         longest_ids=longest_ids,
         fields=fields,
-        raw=body,
         dropped=dropped,
     )
 

@@ -69,7 +69,9 @@ class Relay:
                     await self._stream(answer, errand, caller, record)
                 else:
                     await self._whole(answer, errand, caller, record)
-        except aiohttp.ServerTimeoutError as error:  # before ClientError: it is one, too
+        except aiohttp.ConnectionTimeoutError as error:  # before the two that it is, too
+            raise ReplicaLost("The replica does not take connections.") from error
+        except aiohttp.ServerTimeoutError as error:
             raise EngineSilent("The engine sent nothing for too long.") from error
         except (aiohttp.ClientPayloadError, aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
             raise ReplicaLost("The replica closed the connection.") from error

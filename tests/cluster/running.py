@@ -37,6 +37,18 @@ def free_port() -> int:
         return port
 
 
+def free_low_ports(number: int) -> list[int]:
+    """Below those that `ray start` gives its workers, and refuses to take for anything else."""
+    found = []
+    for port in range(6400, 10_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == number:
+            break
+    return found
+
+
 def eventually(holds: Callable[[], bool], limit_s: float) -> bool:
     """Waits for other processes, which no event tells us of as we are not their parent."""
     deadline = time.monotonic() + limit_s
@@ -170,7 +182,7 @@ class Cluster:
         return [replica["id"] for replica in self.replicas() if replica["state"] == "ready"]
 
     def state_of(self, replica_id: str) -> str:
-        states = {replica["id"]: replica["state"] for replica in self.replicas()}
+        states: dict[str, str] = {replica["id"]: replica["state"] for replica in self.replicas()}
         return states.get(replica_id, "gone")
 
     def active(self) -> int:
@@ -243,3 +255,33 @@ def _operator(launcher: Launcher) -> Iterator["subprocess.Popen[str]"]:
             yield operator
         finally:
             operator.kill()
+
+
+@contextmanager
+def plain_ray(folder: Path) -> Iterator[str]:
+    """A Ray head with a dashboard, started without us and without our flags; yields the dashboard's address."""
+    gcs, dashboard, client, agent = free_low_ports(4)
+    flags = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    command = [
+        *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"),
+        *("--node-ip-address", "127.0.0.1", "--port", str(gcs), "--num-cpus", "2"),
+        *("--include-dashboard", "true", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)),
+        *("--dashboard-agent-listen-port", str(agent), "--ray-client-server-port", str(client)),
+        *("--object-store-memory", str(200 * 2**20), "--temp-dir", str(folder)),
+    ]
+    environment = os.environ | flags | processes.mark(folder)
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        try:
+            address = f"http://127.0.0.1:{dashboard}"
+            assert eventually(lambda: answers(f"{address}/api/version"), 40)
+            yield address
+        finally:
+            processes.end(str(folder))
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

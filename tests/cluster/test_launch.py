@@ -3,31 +3,18 @@
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cluster import processes
 from cluster.state import AlreadyRunning, StateFolder
+from tests.cluster.running import THEMIS, eventually, free_port, launched
 from tests.cluster.test_config import ROOT
-
-THEMIS = [sys.executable, "-m", "cluster.cli"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def config(folder: Path, port: int, pool: str = "tiny") -> Path:
@@ -41,71 +28,6 @@ def config(folder: Path, port: int, pool: str = "tiny") -> Path:
     path = folder / f"{pool}.yaml"
     path.write_text(json.dumps({"proxy_location": "HeadOnly", "http_options": http, "applications": [application]}))
     return path
-
-
-class Launcher:
-    """`themis up` as a person's terminal runs it: in a process group of its own."""
-
-    def __init__(self, state: Path, path: Path) -> None:
-        self.state = state
-        ports = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
-        environment = os.environ | {"THEMIS_STATE": str(state)} | {name: str(free_port()) for name in ports}
-        self.process = subprocess.Popen(
-            [*THEMIS, "up", "--config", str(path)],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.said: list[str] = []
-
-    def until(self, start: str) -> str:
-        """The next line that starts so. The output ends with the launcher, so this does too."""
-        assert self.process.stdout
-        for line in self.process.stdout:
-            self.said.append(line.rstrip("\n"))
-            if line.startswith(start):
-                return self.said[-1]
-        pytest.fail("the launcher ended: " + "\n".join(self.said))
-
-    def rest(self) -> str:
-        assert self.process.stdout
-        with self.process.stdout:
-            self.said += self.process.stdout.read().splitlines()
-        return "\n".join(self.said)
-
-    def ctrl_c(self) -> None:
-        os.killpg(self.process.pid, signal.SIGINT)
-
-    def ours(self) -> list[psutil.Process]:
-        return processes.ours(str(self.state.resolve()))
-
-
-@contextmanager
-def launched(state: Path, path: Path) -> Iterator[Launcher]:
-    launcher = Launcher(state, path)
-    try:
-        yield launcher
-    finally:
-        if launcher.process.poll() is None:
-            launcher.process.kill()
-        launcher.process.wait()
-        if launcher.process.stdout:
-            launcher.process.stdout.close()
-        processes.end(str(state.resolve()))
-
-
-def eventually(holds: Callable[[], bool], limit_s: float) -> bool:
-    """Waits for other processes to end, which no event tells us as we are not their parent."""
-    deadline = time.monotonic() + limit_s
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.mark.cluster

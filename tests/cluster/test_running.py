@@ -6,6 +6,8 @@ Tests of one cluster stand in one order: the last one of the first cluster stops
 import asyncio
 import json
 import subprocess
+import sys
+import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,8 +17,19 @@ import aiohttp
 import pytest
 from openai import AsyncOpenAI
 
+from policies.identity import digest, new_key
 from tests.cluster.calls import Answer, call, running_stream, steady_load
-from tests.cluster.running import THEMIS, Cluster, cluster, eventually, pool
+from tests.cluster.running import (
+    THEMIS,
+    Cluster,
+    answers,
+    cluster,
+    document,
+    eventually,
+    free_port,
+    plain_ray,
+    pool,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -116,17 +129,17 @@ async def test_a_replica_killed_under_load_costs_no_call_that_had_no_byte_yet(
 ) -> None:
     """Streams in the middle end with an error event, in order; Ray brings the replica back."""
     before = set(themis.ready())
-    async with steady_load(session, themis) as answers:
+    async with steady_load(session, themis) as told:
         await until(lambda: themis.engine_calls() >= 4)
         themis.titled(REPLICA)[0].kill()
         await until(lambda: before - set(themis.ready()) != set())
         await until(lambda: len(themis.ready()) == 2, 30)
-    cut = [answer for answer in answers if answer.error]
-    assert whole([answer for answer in answers if not answer.error])
+    cut = [answer for answer in told if answer.error]
+    assert whole([answer for answer in told if not answer.error])
     assert {answer.error for answer in cut} <= {"replica_lost"}
     assert all(answer.whole and len(answer.events) > 1 for answer in cut)
     assert len(cut) <= 3, "streams that ran"
-    assert len(answers) > 20
+    assert len(told) > 20
     await until(lambda: themis.engine_calls() == themis.active() == 0)
     assert len(themis.titled(REPLICA)) == 2
 
@@ -134,11 +147,11 @@ async def test_a_replica_killed_under_load_costs_no_call_that_had_no_byte_yet(
 async def test_calls_go_on_while_the_directory_is_gone_and_it_is_rebuilt(
     themis: Cluster, session: aiohttp.ClientSession
 ) -> None:
-    async with steady_load(session, themis) as answers:
-        await until(lambda: bool(answers))
+    async with steady_load(session, themis) as told:
+        await until(lambda: bool(told))
         themis.ask("kill_directory")
         await until(lambda: len(themis.ready()) == 2, 5)
-    assert whole(answers)
+    assert whole(told)
 
 
 async def test_a_rolling_update_lets_running_streams_finish_and_serves_new_calls_throughout(
@@ -151,7 +164,7 @@ async def test_a_rolling_update_lets_running_streams_finish_and_serves_new_calls
         long = await stack.enter_async_context(running_stream(session, themis, 700))
         (holder,) = [replica for replica, calls in themis.engines().items() if calls]
         too_long = await stack.enter_async_context(running_stream(session, themis, 700, model="brief"))
-        answers = await stack.enter_async_context(steady_load(session, themis))
+        told = await stack.enter_async_context(steady_load(session, themis))
         themis.deploy([pool(replicas=2, seed=1), pool("brief", drain_s=1, seed=1)])
         await until(lambda: themis.state_of(holder) == "draining", 30)
         assert not long.done()
@@ -163,7 +176,7 @@ async def test_a_rolling_update_lets_running_streams_finish_and_serves_new_calls
     assert finished.error is None
     assert len(finished.events) == 700
     assert finished.text.startswith(beginning.text)
-    assert whole(answers)
+    assert whole(told)
     await until(lambda: not old & {replica["id"] for replica in themis.replicas()}, 3)
     await until(lambda: not old_gateways & {gateway.pid for gateway in themis.titled(GATEWAY)}, 5)
     assert (await call(session, themis, 20, stream=False)).text != beginning.text
@@ -225,3 +238,27 @@ def test_nothing_outlives_a_killed_raylet(tmp_path: Path) -> None:
         raylet.kill()
         assert eventually(lambda: not themis.launcher.ours(), 10), themis.launcher.ours()
         assert themis.launcher.process.wait(timeout=15) == 1
+
+
+async def test_a_ray_cluster_without_our_flags_takes_the_config_and_its_gateway_names_them(
+    session: aiohttp.ClientSession,
+) -> None:
+    """`serve deploy` is all it takes. The folder is short, as Ray's sockets in it must be."""
+    key, port = new_key(), free_port()
+    keys = [{"name": "test", "sha256": digest(key)}]
+    with tempfile.TemporaryDirectory(prefix="themis-") as temporary:
+        folder = Path(temporary)
+        path = folder / "config.yaml"
+        path.write_text(json.dumps(document(port, [pool()], args={"identity": {"keys": keys}})))
+        with plain_ray(folder) as dashboard:
+            serve = Path(sys.executable).parent / "serve"
+            subprocess.run([serve, "deploy", path, "-a", dashboard], capture_output=True, check=True)
+            await until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 40)
+            headers = {"authorization": f"Bearer {key}"}
+            payload = {"model": "sim", "prompt": "hi", "max_tokens": 3}
+            url = f"http://127.0.0.1:{port}/v1/completions"
+            async with session.post(url, json=payload, headers=headers) as answer:
+                assert (await answer.json())["usage"]["completion_tokens"] == 3
+            logs = "".join(log.read_text() for log in folder.glob("session_latest/logs/worker-*.err"))
+        assert "RAY_SERVE_ENABLE_HA_PROXY=1 is not set" in logs
+        assert "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 is not set" in logs

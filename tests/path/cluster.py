@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -12,7 +13,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
+import psutil
 import uvicorn
+import uvloop
 
 from cluster.directory import Directory
 from deployments.config import Fault, GatewayConfig, PoolConfig, SimulatedEngine
@@ -23,6 +26,11 @@ from policies.replicas import Replica
 
 SECRET = "the-cluster-secret"
 _REPORT_S = 0.05
+
+
+# libuv opens a pipe with the first loop that runs in a process, and keeps it.
+with contextlib.closing(uvloop.new_event_loop()) as _first:
+    _first.run_until_complete(asyncio.sleep(0))
 
 
 def simulated(name: str = "sim", **engine: object) -> PoolConfig:
@@ -94,6 +102,7 @@ async def running(
     in_processes: bool = False,
 ) -> AsyncGenerator[Path, None]:
     """Everything up, with `replicas` of each pool; everything down at the end, and checked to be at rest before."""
+    tasks, descriptors = len(asyncio.all_tasks()), psutil.Process().num_fds()
     directory = Directory((SECRET,))
     key = new_key()
     identity = IdentityConfig(keys=(KeyConfig(name="test", sha256=digest(key), tenant="acme"),))
@@ -113,6 +122,9 @@ async def running(
         path = Path(f"{url}/v1", key, directory, runtime, servers, processes)
         yield path
         await path.at_rest()
+    await until(lambda: len(asyncio.all_tasks()) <= tasks, "no task is left")
+    gc.collect()
+    await until(lambda: psutil.Process().num_fds() <= descriptors, "no descriptor is left")
 
 
 @asynccontextmanager
