@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, OpenAI
 
 from policies.identity import digest, new_key
 from tests.cluster.calls import Answer, call, running_stream, steady_load
@@ -240,25 +240,22 @@ def test_nothing_outlives_a_killed_raylet(tmp_path: Path) -> None:
         assert themis.launcher.process.wait(timeout=15) == 1
 
 
-async def test_a_ray_cluster_without_our_flags_takes_the_config_and_its_gateway_names_them(
-    session: aiohttp.ClientSession,
-) -> None:
-    """`serve deploy` is all it takes. The folder is short, as Ray's sockets in it must be."""
+def test_a_ray_cluster_without_our_flags_takes_the_config_and_its_gateway_names_them() -> None:
+    """`serve deploy` is all it takes. The folder's path is short, as those of Ray's sockets in it must be."""
     key, port = new_key(), free_port()
     keys = [{"name": "test", "sha256": digest(key)}]
-    with tempfile.TemporaryDirectory(prefix="themis-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="themis-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         path = folder / "config.yaml"
         path.write_text(json.dumps(document(port, [pool()], args={"identity": {"keys": keys}})))
         with plain_ray(folder) as dashboard:
             serve = Path(sys.executable).parent / "serve"
             subprocess.run([serve, "deploy", path, "-a", dashboard], capture_output=True, check=True)
-            await until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 40)
-            headers = {"authorization": f"Bearer {key}"}
-            payload = {"model": "sim", "prompt": "hi", "max_tokens": 3}
-            url = f"http://127.0.0.1:{port}/v1/completions"
-            async with session.post(url, json=payload, headers=headers) as answer:
-                assert (await answer.json())["usage"]["completion_tokens"] == 3
+            assert eventually(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 40)
+            with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key) as client:
+                answer = client.completions.create(model="sim", prompt="hi", max_tokens=3)
+            assert answer.usage
+            assert answer.usage.completion_tokens == 3
             logs = "".join(log.read_text() for log in folder.glob("session_latest/logs/worker-*.err"))
-        assert "RAY_SERVE_ENABLE_HA_PROXY=1 is not set" in logs
-        assert "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 is not set" in logs
+    assert "RAY_SERVE_ENABLE_HA_PROXY=1 is not set" in logs
+    assert "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 is not set" in logs

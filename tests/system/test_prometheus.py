@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from deployments.scrape import scrape_token
-from tests.cluster.test_launch import free_port
+from tests.cluster.running import free_port
 from tests.path.cluster import SECRET, running, simulated
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
