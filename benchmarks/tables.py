@@ -62,6 +62,8 @@ def show(result: Mapping[str, Any]) -> None:
         print(_workload_table(result["workloads"]), end="\n\n")
         print(_cpu_table(result), end="\n\n")
         print(report.targets(TARGETS, result), end="\n\n")
+        if result.get("upstream"):
+            print("--upstream: the replica is a second relay and counts, as `engine`; the floors are for one relay")
         if result["uncounted"]:
             print(f"pace_held < {PACE_FLOOR}, does not count: {', '.join(result['uncounted'])}")
         print(f"pace_held {result['pace_held']}, lost {result['lost']}, failed {result['failed']}")

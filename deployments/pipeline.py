@@ -71,12 +71,10 @@ class Pipeline:
 
     def _errand(self, call: Call, request: Request, target: Target, seat: Seat, record: Record) -> Errand:
         engine_model = seat.replica.adapters[target.adapter] if target.adapter else target.pool
-        budget_ms = max(1, int(1000 * (call.deadline_at - self.clock.now())))
         headers = {
             wire.CALL: call.id,
             wire.ATTEMPT: str(record.attempts),
             wire.GATEWAY: self.gateway_id,
-            wire.BUDGET: str(budget_ms),
             "x-request-id": call.id,  # engines name their answer by it
         }
         url = seat.replica.address + call.endpoint

@@ -17,7 +17,6 @@ ATTEMPT = "x-themis-attempt"
 GATEWAY = "x-themis-gateway"
 PRIORITY = "x-themis-priority"
 SALT = "x-themis-cache-salt"
-BUDGET = "x-themis-budget-ms"  # what is left of the deadline: a duration, since clocks differ
 
 CREDIT = "x-themis-credit"
 USAGE = "x-themis-usage"

@@ -226,7 +226,7 @@ async def test_serves_own_proxy_does_the_same(tmp_path: Path, session: aiohttp.C
             themis.launcher.ctrl_c()
             themis.launcher.until("stopping: ")
             themis.launcher.ctrl_c()
-            assert await asyncio.to_thread(themis.launcher.process.wait, 8) == 0
+            assert await asyncio.to_thread(themis.launcher.process.wait, 16) == 0
             assert not (await stream).whole
         assert "cut" in themis.launcher.rest()
         assert themis.launcher.ours() == []

@@ -8,8 +8,8 @@ import pytest_asyncio
 
 from adapters.catalog import AdapterConfig
 from deployments.config import PoolConfig, VllmEngine
-from tests.path.cluster import SECRET, Path, running
-from tests.path.test_api import CALLS, answer_of, comparable
+from tests.path.cluster import Path, running
+from tests.path.test_api import CALLS, answer_of, assert_same_body, comparable
 
 TOOLS = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes", "tool_strict_level": "parameter"}
 POOL = PoolConfig(
@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def path() -> AsyncGenerator[Path, None]:
-    async with running([POOL]) as path:
+    async with running([POOL], closes_all=False) as path:
         yield path
 
 
@@ -45,15 +45,7 @@ async def path() -> AsyncGenerator[Path, None]:
 async def test_the_body_equals_the_engines_own(
     path: Path, model: str, endpoint: str, payload: dict[str, Any], stream: bool
 ) -> None:
-    more = {"stream_options": {"include_usage": True}} if stream else {}
-    payload = {**payload, "stream": stream, **more}
-    server = path.servers[0]
-    engine_model = server.report().adapters.get(model, model)
-    await answer_of(path.url + endpoint, {**payload, "model": model}, path.headers)  # fills the prefix cache
-    url, secret = f"{server.address}/v1{endpoint}", {"x-themis-secret": SECRET}
-    direct = await answer_of(url, {**payload, "model": engine_model}, secret)
-    through = await answer_of(path.url + endpoint, {**payload, "model": model}, path.headers)
-    assert comparable(through, stream=stream, model=model) == comparable(direct, stream=stream, model=engine_model)
+    await assert_same_body(path, model, endpoint, payload, stream=stream)
 
 
 async def test_the_shells_record_agrees_with_the_usage_in_the_answer(path: Path) -> None:
