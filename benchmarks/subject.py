@@ -150,9 +150,7 @@ def free_ports(number: int) -> list[int]:
 def _reveal(environment: Mapping[str, str]) -> dict[str, Any]:
     """What the direct leg needs: asked by a process of its own, so that no Ray driver stays during the measurement."""
     command = [sys.executable, "-m", "benchmarks.subject"]
-    # As in the launcher: without it Ray takes another address than the loopback one that the cluster has.
-    asking = {**environment, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    said = subprocess.run(command, env=asking, stdout=subprocess.PIPE, check=True, timeout=60).stdout
+    said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, timeout=60).stdout
     told: dict[str, Any] = json.loads(said.splitlines()[-1])
     return told
 
