@@ -141,42 +141,53 @@ def _watch_head() -> None:
 
 def _stop(state: StateFolder) -> None:
     """Lets calls end, for a time; then ends every process of ours. A second signal ends the waiting."""
-    enough = threading.Event()
-    drain = threading.Thread(target=_drain, args=(enough,), daemon=True)  # Ray's calls have no limit that holds always
+    drain = _Drain()
     try:
         if len(processes.children(_HEAD)) == len(_HEAD):  # without Ray's head nothing can end in order
-            say("stopping: running calls may end (Ctrl-C again: at once)")
             drain.start()
-            drain.join(_DRAIN_S)
-            if drain.is_alive():
+            say("stopping: running calls may end (Ctrl-C again: at once)")
+            if not drain.ended.wait(_DRAIN_S):
                 say(f"not everything ended within {_DRAIN_S:.0f} s; the rest is cut")
     except KeyboardInterrupt:
         say("cut")
     finally:
         _ignore_signals()
-        enough.set()
-        if drain.is_alive():
-            drain.join(_LEAVE_S)
+        drain.enough.set()
+        if drain.ident:
+            drain.ended.wait(_LEAVE_S)
         processes.end(str(state.path))
         say("stopped")
 
 
-def _drain(enough: threading.Event) -> None:
-    """Returns when all is stopped in order, or soon after it is enough."""
-    import ray  # noqa: PLC0415
-    from ray import serve  # noqa: PLC0415
-    from ray.serve.context import _get_global_client  # noqa: PLC0415
+class _Drain(threading.Thread):
+    """Stops all in order; soon after `enough`, without waiting for calls. A thread, as Ray's calls may never return.
 
-    # What Serve and Ray report of their own end is no news to a person.
-    logging.disable()
-    if client := _get_global_client():
-        # The applications first: Serve's shutdown ends its proxies at once, and with them every stream.
-        client.delete_all_apps(blocking=False)
-        while serve.status().applications and not enough.wait(_POLL_S):
-            pass
-    if not enough.is_set():
-        serve.shutdown()
-    ray.shutdown()
+    `ended`, since a join that a signal interrupts takes the thread for dead (https://bugs.python.org/issue45274).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.enough = threading.Event()
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        import ray  # noqa: PLC0415
+        from ray import serve  # noqa: PLC0415
+        from ray.serve.context import _get_global_client  # noqa: PLC0415
+
+        try:
+            # What Serve and Ray report of their own end is no news to a person.
+            logging.disable()
+            if client := _get_global_client():
+                # The applications first: Serve's shutdown ends its proxies at once, and with them every stream.
+                client.delete_all_apps(blocking=False)
+                while serve.status().applications and not self.enough.wait(_POLL_S):
+                    pass
+            if not self.enough.is_set():
+                serve.shutdown()
+            ray.shutdown()
+        finally:
+            self.ended.set()
 
 
 @contextmanager

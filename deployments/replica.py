@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import ray
@@ -48,6 +49,7 @@ class Replica:
         except BaseException:
             await self._server.stop()
             raise
+        self._news = asyncio.Event()  # something that gateways should know at once
         self._reporting = asyncio.get_running_loop().create_task(self._report())
 
     async def check_health(self) -> None:
@@ -61,7 +63,9 @@ class Replica:
         server = getattr(self, "_server", None)
         if server is None or not hasattr(self, "_reporting"):
             return
-        draining = asyncio.ensure_future(server.drain())  # the next report tells the gateways
+        draining = asyncio.ensure_future(server.drain())
+        await asyncio.sleep(0)  # now it refuses calls: gateways that do not know yet try elsewhere
+        self._news.set()
         cut = await draining
         if cut:
             _log.warning("replica %s: %d calls were ended at the drain's deadline", server.id, cut)
@@ -86,4 +90,7 @@ class Replica:
             except Exception as error:  # noqa: BLE001 - the Directory restarts by itself; calls go on meanwhile
                 _log.warning("the Directory does not answer: %r", error)
                 await asyncio.sleep(_RETRY_S)
-            await asyncio.sleep(_REPORT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REPORT_S):
+                    await self._news.wait()
+            self._news.clear()

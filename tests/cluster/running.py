@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from cluster import processes
+from deployments.engines.lifeline import tie_to
 from tests.cluster.test_config import ROOT
 
 THEMIS = [sys.executable, "-m", "cluster.cli"]
@@ -76,6 +77,8 @@ class Launcher:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # A killed test run leaves no cluster: its launcher goes with it, and the guard ends the rest.
+            preexec_fn=partial(tie_to, os.getpid()),  # noqa: PLW1509 - one system call, no lock
         )
         self.said: list[str] = []
 
