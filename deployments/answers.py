@@ -128,11 +128,17 @@ class MeteredAnswer:
     async def _replace(self) -> None:
         """In the place of a dead engine's error: a refusal, so that the gateway tries elsewhere."""
         self._replaced = True
-        body = orjson.dumps({"error": {"message": "The engine died.", "type": "server_error", "code": "engine_dead"}})
-        headers = [
-            (wire.REFUSED.encode(), b"engine-dead"),
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        await self._send({"type": "http.response.start", "status": 503, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        await refuse(self._send, 503, "The engine died.", {wire.REFUSED: wire.ENGINE_DEAD})
+
+
+async def refuse(send: Send, status: int, message: str, headers: dict[str, str]) -> None:
+    """The shell's own word in the place of the engine's."""
+    error = {"message": message, "type": "server_error", "param": None, "code": "refused"}
+    await answer(send, status, orjson.dumps({"error": error}), b"application/json", headers)
+
+
+async def answer(send: Send, status: int, body: bytes, kind: bytes, headers: dict[str, str]) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    raw += [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

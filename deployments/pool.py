@@ -118,6 +118,7 @@ class Pool:
             async with asyncio.timeout(max(0.0, wait_until - self._clock.now())):
                 return await waiter.seat
         except TimeoutError:
+            self._return_unused(waiter)
             raise self._too_late(waiter) from None
         except asyncio.CancelledError:
             self._return_unused(waiter)
@@ -126,7 +127,7 @@ class Pool:
             self._waiting.withdraw(ticket)
 
     def _return_unused(self, waiter: _Waiter) -> None:
-        """A call that left in the very turn of the loop in which it was given a seat."""
+        """A call that left, or whose time was up, in the very turn of the loop in which it was given a seat."""
         if waiter.seat.done() and not waiter.seat.cancelled():
             waiter.seat.result().in_flight -= 1
             self._assign()

@@ -116,7 +116,10 @@ class Relay:
 
 def _raise_refusal(reason: str | None) -> None:
     """Raises what the shell itself, not the engine, had to say."""
-    if reason == wire.OVER_CREDIT:
+    if reason in (
+        wire.OVER_CREDIT,
+        wire.DRAINING,
+    ):  # it told its credit as well, so it is not asked again before it can
         raise OverCredit("The replica has no room.")
     if reason is not None:
         raise ReplicaLost(f"The replica refused the call: {reason}.")

@@ -12,14 +12,13 @@ from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-import orjson
 from starlette.types import Receive, Scope, Send
 
 from deployments import wire
 from deployments.admission import Admission
-from deployments.answers import Listening, MeteredAnswer
+from deployments.answers import Listening, MeteredAnswer, answer, refuse
 from deployments.engines.base import Engine, Meter, current
-from deployments.metrics import ShellMetrics
+from deployments.metrics import CONTENT_TYPE, ShellMetrics
 from deployments.scrape import may_scrape
 from deployments.wire import Usage
 from policies.clock import Clock
@@ -85,10 +84,10 @@ class Shell:
         trusted = self._trusted(headers.get(wire.SECRET.encode(), b""))
         scrape = scope["path"] == "/metrics" and scope["method"] == "GET"
         if not trusted and not (scrape and may_scrape(headers.get(b"authorization", b"").decode(), self._secrets())):
-            await _refuse(send, 401, "This port is the cluster's own.", {})
+            await refuse(send, 401, "This port is the cluster's own.", {})
         elif scrape:
             body = self._metrics.render(self.admission.running, self.admission.waiting) + self._engine.metrics()
-            await _answer(send, 200, body, b"text/plain; version=0.0.4; charset=utf-8", {})
+            await answer(send, 200, body, CONTENT_TYPE.encode(), {})
         elif scope["method"] == "GET":
             await self._engine.app(scope, receive, send)
         else:
@@ -102,7 +101,8 @@ class Shell:
     async def _call(self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str]) -> None:
         gateway = headers.get(wire.GATEWAY, "")
         if self.draining:
-            await _refuse(send, 503, "This replica is draining.", {wire.REFUSED: wire.DRAINING})
+            told = {wire.REFUSED: wire.DRAINING, wire.CREDIT: "0"}
+            await refuse(send, 503, "This replica is draining.", told)
             return
         with self._counted() as task:
             try:
@@ -114,7 +114,7 @@ class Shell:
             except OverCredit:
                 told = {wire.REFUSED: wire.OVER_CREDIT, wire.CREDIT: str(self.admission.credit(gateway))}
                 self._metrics.refused.inc()
-                await _refuse(send, 503, "This replica has no room.", told)
+                await refuse(send, 503, "This replica has no room.", told)
 
     @contextmanager
     def _counted(self) -> Generator[asyncio.Task[object], None, None]:
@@ -133,27 +133,15 @@ class Shell:
         self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], priority: int
     ) -> None:
         meter = Meter(headers.get(wire.CALL, ""), priority, headers.get(wire.SALT))
-        answer = MeteredAnswer(send, meter, self._engine, lambda: self.admission.credit(headers.get(wire.GATEWAY, "")))
+        metered = MeteredAnswer(send, meter, self._engine, lambda: self.admission.credit(headers.get(wire.GATEWAY, "")))
         token = current.set(meter)
         try:
-            await self._engine.app(scope, receive, answer)
+            await self._engine.app(scope, receive, metered)
         finally:
             current.reset(token)
             record = UsageRecord(
-                meter.call_id, headers.get(wire.ATTEMPT, "1"), meter.usage, self._clock.wall(), answer.whole
+                meter.call_id, headers.get(wire.ATTEMPT, "1"), meter.usage, self._clock.wall(), metered.whole
             )
             self.records.append(record)
             self._metrics.count(record.usage, whole=record.whole)
             _log.debug("usage %s", record)
-
-
-async def _refuse(send: Send, status: int, message: str, headers: dict[str, str]) -> None:
-    error = {"message": message, "type": "server_error", "param": None, "code": "refused"}
-    await _answer(send, status, orjson.dumps({"error": error}), b"application/json", headers)
-
-
-async def _answer(send: Send, status: int, body: bytes, kind: bytes, headers: dict[str, str]) -> None:
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    raw += [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})

@@ -24,6 +24,7 @@ REFUSED = "x-themis-refused"  # why the shell itself, not the engine, gave this 
 
 OVER_CREDIT = "over-credit"
 DRAINING = "draining"
+ENGINE_DEAD = "engine-dead"
 
 TOKENS_MARK = b":t "
 USAGE_MARK = b":u "

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -117,6 +118,17 @@ async def test_a_call_cancelled_in_the_turn_it_was_given_a_slot_returns_it() -> 
         await _turn()
     task.cancel()  # the slot was assigned on leaving the scope above, and the task has not run since
     await asyncio.gather(task, return_exceptions=True)
+    assert (pool.active, pool.waiting) == (0, 0)
+
+
+async def test_a_call_whose_time_is_up_in_the_turn_it_was_given_a_slot_returns_it() -> None:
+    pool = _pool(_replica("r", 0))
+    task = asyncio.create_task(pool.slot(None, (), 0, wait_until=0.01).__aenter__())
+    await _turn()
+    asyncio.get_running_loop().call_soon(pool.update, [_replica("r", 1)], 1)
+    time.sleep(0.05)  # noqa: ASYNC251 - so that the loop finds both due in one turn
+    (ended,) = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(ended, WaitedTooLong)
     assert (pool.active, pool.waiting) == (0, 0)
 
 

@@ -33,6 +33,20 @@ async def test_beyond_the_bounds_429_at_once_and_503_after_the_wait() -> None:
         await asyncio.gather(running_call, return_exceptions=True)
 
 
+async def test_replicas_that_drain_before_the_gateway_knows_cost_a_call_nothing() -> None:
+    """Four of five refuse it, more than may be lost under one call; the fifth answers."""
+    async with running([simulated()], replicas=5, gateway=GATEWAY) as path, aiohttp.ClientSession() as session:
+        for task in path.gateway._tasks:
+            task.cancel()  # no news from the Directory
+        for server in path.servers[1:]:
+            server._shell.draining = True
+        for _ in range(5):
+            payload = {**PAYLOAD, "max_tokens": 2}
+            async with session.post(f"{path.url}/completions", json=payload, headers=path.headers) as answer:
+                assert answer.status == 200, await answer.text()
+                await answer.read()
+
+
 async def test_no_replica_at_all_is_503_and_not_ready() -> None:
     async with running([simulated()], replicas=0, gateway=GATEWAY) as path, aiohttp.ClientSession() as session:
         async with session.get(f"{path.root}/readyz") as answer:
