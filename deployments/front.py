@@ -8,6 +8,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from deployments.caller import Headers, HttpCaller
+from deployments.lifespan import live
 from deployments.metrics import CONTENT_TYPE, GatewayMetrics
 from deployments.openai import Endpoint
 from deployments.pipeline import Pipeline
@@ -50,7 +51,7 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await live(receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
 
@@ -150,11 +151,3 @@ def targets(snapshot: Snapshot) -> list[dict[str, Any]]:
     if snapshot.address:
         groups.append({"targets": [snapshot.address], "labels": {"role": "directory"}})
     return groups
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

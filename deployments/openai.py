@@ -52,8 +52,6 @@ class Request:
     """A valid request.
 
     max_tokens: tokens of each choice, None where the caller sets no bound.
-    prompt_bytes: upper bound of the prompt's tokens (without what a template adds of its own): their number where
-        token ids came, else UTF-8 bytes.
     longest_ids: tokens of the longest prompt that came as ids, 0 without one.
     fields: the parsed body, without what was dropped.
     """
@@ -64,10 +62,19 @@ class Request:
     include_usage: bool
     n: int
     max_tokens: int | None
-    prompt_bytes: int
     longest_ids: int
     fields: Mapping[str, Any] = field(repr=False)
     dropped: tuple[str, ...] = ()
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Upper bound of the prompt's tokens, without what a template adds of its own.
+
+        Their number where token ids came, else UTF-8 bytes. Counted when asked for.
+        """
+        if self.endpoint is Endpoint.CHAT:
+            return len(orjson.dumps((self.fields["messages"], self.fields.get("tools"))))
+        return prompt_size(self.fields["prompt"])[0]
 
     def body(self, model: str, **overrides: Any) -> bytes:
         """What an engine is sent, under its own name of the model.
@@ -90,9 +97,9 @@ def parse(endpoint: str, body: bytes, rules: RequestRules) -> Request:
     if isinstance(asked, Chat):
         check_messages(asked.messages)
         _check_tools(asked, rules)
-        prompt_bytes, longest_ids = len(orjson.dumps((fields["messages"], fields.get("tools")))), 0
+        longest_ids = 0
     else:
-        prompt_bytes, longest_ids = prompt_size(asked.prompt)
+        _, longest_ids = prompt_size(asked.prompt)
     options = asked.stream_options
     return Request(
         endpoint=kind,
@@ -101,7 +108,6 @@ def parse(endpoint: str, body: bytes, rules: RequestRules) -> Request:
         include_usage=bool(options and options.include_usage),
         n=asked.n or 1,
         max_tokens=max_tokens,
-        prompt_bytes=prompt_bytes,
         longest_ids=longest_ids,
         fields=fields,
         dropped=dropped,

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import orjson
 
@@ -40,8 +40,6 @@ class Record:
     replica: str | None = None
     usage: Usage | None = None
     status: int | None = None
-    ending: str | None = None
-    notes: dict[str, str] = field(default_factory=dict)
 
 
 class Records:
@@ -60,7 +58,6 @@ class Records:
         ending = FINISHED
         try:
             yield record
-            ending = record.ending or FINISHED
         except ThemisError as error:
             ending = error.code or error.type
             record.status = record.status or error.status
@@ -111,7 +108,6 @@ class Records:
         if record.usage:
             usage = record.usage
             line.update(prompt_tokens=usage.prompt, cached_tokens=usage.cached, generated_tokens=usage.generated)
-        line.update(record.notes)
         return line
 
 

@@ -58,17 +58,14 @@ class Meter:
     salt: str | None = None
     prompt: int = 0
     cached: int = 0
-    _prompts: int = 0
     _ids: dict[int, list[int]] = field(default_factory=dict)
     _fresh: dict[int, list[int]] = field(default_factory=dict)
     _billed: Usage | None = None
 
-    def prompted(self, tokens: int, cached: int = 0) -> int:
-        """A prompt of that many tokens entered the engine; returns its number within the call."""
+    def prompted(self, tokens: int, cached: int = 0) -> None:
+        """A prompt of that many tokens entered the engine, so many of them from its cache."""
         self.prompt += tokens
         self.cached += cached
-        self._prompts += 1
-        return self._prompts - 1
 
     def generated(self, choice: int, ids: Sequence[int]) -> None:
         """New token ids of one choice. With several prompts, `choice` is prompt number * n + index."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deployments.lifespan import live
 from policies.errors import CallerError, MethodNotAllowed, UnknownPath
 
 
@@ -24,7 +25,7 @@ class Doors:
             case "http":
                 await self._enter(scope, receive, send)
             case "lifespan":
-                await _live(receive, send)
+                await live(receive, send)
             case _:
                 await send({"type": "websocket.close", "code": 1000})
 
@@ -37,11 +38,3 @@ class Doors:
         if path in self._paths:
             refusal = MethodNotAllowed(f"Not allowed to {method} on {path}")
         await JSONResponse(refusal.envelope(), status_code=refusal.status)(scope, receive, send)
-
-
-async def _live(receive: Receive, send: Send) -> None:
-    while True:
-        event = (await receive())["type"]
-        await send({"type": f"{event}.complete"})
-        if event == "lifespan.shutdown":
-            return

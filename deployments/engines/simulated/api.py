@@ -17,6 +17,7 @@ from deployments.config import Fault
 from deployments.engines.simulated.answers import DONE, Answer
 from deployments.engines.simulated.call import Call, Struck
 from deployments.engines.simulated.requests import Plan, parse
+from deployments.lifespan import live
 from policies.errors import ClientGone, EngineFailed, InvalidRequest, MethodNotAllowed, ThemisError, UnknownPath
 
 _JSON = (b"content-type", b"application/json")
@@ -67,7 +68,7 @@ class Api:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await live(receive, send)
             return
         if scope["type"] != "http":
             raise NotImplementedError(f"the simulated engine speaks HTTP only, not {scope['type']}")
@@ -196,9 +197,3 @@ async def _whole(send: Send, body: bytes, status: int = 200, headers: list[tuple
 
 async def _end(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    for _ in range(2):
-        event = (await receive())["type"]
-        await send({"type": event + ".complete"})
